@@ -14,7 +14,7 @@ use alloy_primitives::{Address, U256};
 use fieldproof_proto::{
     allocation::{AllocationError, allocate},
     canonical_json::{self, CanonicalError},
-    control::{ControlError, ControlState, Program},
+    control::{ControlError, ControlState, Metric, MetricKind, Program},
     evidence::evidence_root,
     ids::{Digest, NetworkId},
     manifest::{
@@ -38,6 +38,8 @@ pub struct EpochInputs {
     window: Range<u64>,
     slots: u64,
     control: ControlState,
+    /// What was in force for some slot that the epoch reads: its records were accepted under that.
+    accepted_under: Vec<ControlState>,
     control_records: u64,
     control_head: Option<SegmentRef>,
     partitions: Vec<PartitionInputs>,
@@ -118,6 +120,7 @@ impl EpochInputs {
             epoch,
             window: grid.window_start_ms(epoch)..grid.window_end_ms(epoch),
             slots: slots.end() - slots.start() + 1,
+            accepted_under: slots.map(|slot| history.control_for(slot).0).collect(),
             control,
             control_records,
             control_head,
@@ -189,20 +192,11 @@ impl EpochInputs {
         program: &Program,
         engine: EngineSettings,
     ) -> Result<(ProgramSection, Contributions), EpochError> {
-        let slots_max = u32::try_from(self.slots).unwrap_or(u32::MAX);
-        let partitions = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
-        let members_max =
-            NonZeroU32::new(partitions).map_or(0, |partitions| members_max(program, partitions));
-        let facts = PolicyFacts {
-            metrics: self.control.metrics.clone(),
-            readings_per_device_max: program.readings_per_device_max,
-            // One row for each provider that a device can have worked for.
-            devices_max: members_max.saturating_mul(partitions).saturating_mul(slots_max.saturating_add(1)),
-            slots_max,
-        };
+        let devices = self.devices_of(&program.name);
+        let facts = self.policy_facts(program, devices.len());
         let policy_id = policy_id(&program.policy);
         let contributions = match Policy::check(&program.policy, &facts) {
-            Ok(policy) => self.run_policy(&policy, program, engine).await?,
+            Ok(policy) => self.run_policy(&policy, program, devices, engine).await?,
             Err(error) => {
                 // A policy that does not pass pays nothing: the epoch must not hang on it.
                 tracing::error!(program = program.name, %error, "the policy in force is refused; it pays nothing");
@@ -233,6 +227,7 @@ impl EpochInputs {
         &self,
         policy: &Policy,
         program: &Program,
+        devices: Vec<DeviceRow>,
         engine: EngineSettings,
     ) -> Result<BTreeMap<Address, Contribution>, EpochError> {
         let records = |own_only: bool| -> Vec<Arc<[AdmittedRecord]>> {
@@ -249,7 +244,7 @@ impl EpochInputs {
         let inputs = PolicyInputs {
             readings: records(false),
             late_readings: records(true),
-            devices: self.devices_of(&program.name),
+            devices,
             window: self.window.clone(),
             settings: engine,
         };
@@ -262,6 +257,40 @@ impl EpochInputs {
             explanation: row.explanation,
         };
         Ok(rows.into_iter().map(|row| (row.provider, to_contribution(row))).collect())
+    }
+
+    /// What the bounds of a program's policy are proven from. Limits may have been lowered after records
+    /// were accepted and devices joined, so the widest that were in force count.
+    fn policy_facts(&self, program: &Program, devices: usize) -> PolicyFacts {
+        let slots_max = u32::try_from(self.slots).unwrap_or(u32::MAX);
+        let partitions = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
+        let members_max =
+            NonZeroU32::new(partitions).map_or(0, |partitions| members_max(program, partitions));
+        // One row for each provider that a device can have worked for.
+        let rows_max = members_max.saturating_mul(partitions).saturating_mul(slots_max.saturating_add(1));
+        let programs = self.accepted_under.iter().filter_map(|state| state.programs.get(&program.name));
+        let quotas = programs.map(|program| program.readings_per_device_max);
+        let metrics = self.control.metrics.values();
+        PolicyFacts {
+            metrics: metrics.map(|metric| (metric.id, self.widest(metric))).collect(),
+            readings_per_device_max: quotas.fold(program.readings_per_device_max, u32::max),
+            devices_max: rows_max.max(u32::try_from(devices).unwrap_or(u32::MAX)),
+            slots_max,
+        }
+    }
+
+    /// A metric with every value in its range that the epoch may read.
+    fn widest(&self, metric: &Metric) -> Metric {
+        let mut widest = metric.clone();
+        for earlier in self.accepted_under.iter().filter_map(|state| state.metrics.get(&metric.id)) {
+            widest.minimum = widest.minimum.min(earlier.minimum);
+            widest.maximum = widest.maximum.max(earlier.maximum);
+        }
+        if widest.metric_kind == MetricKind::Counter {
+            // It was a gauge, and grows from below zero.
+            widest.maximum = widest.maximum.saturating_sub(widest.minimum.min(0));
+        }
+        widest
     }
 
     /// The devices of a program, one row for each provider that a device worked for: those registered

@@ -9,6 +9,7 @@ pub mod epoch;
 pub mod evidence;
 pub mod history;
 pub mod kafka;
+mod metrics;
 pub mod policy;
 pub mod readings;
 mod role;

@@ -222,6 +222,7 @@ impl Follower {
                 mine: computed.digest,
             });
         }
+        crate::metrics::count(&computed.manifest);
         self.previous = Some(computed.digest);
         self.next_epoch += 1;
         self.history.forget_before(self.next_epoch);

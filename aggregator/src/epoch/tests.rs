@@ -204,6 +204,8 @@ fn d2_a_flagged_device_is_not_paid_and_others_are() {
     let mut town = Town::new(&[1, 1, 2]);
     for device in 0..3 {
         town.reads(device, at(0, 10), &[(at(0, 0), 100), (at(0, 1), 200)]);
+    }
+    for device in 0..3 {
         town.reads(device, at(1, 10), &[(at(1, 0), 300)]);
     }
     let cheat = &town.devices[0];
@@ -304,30 +306,36 @@ fn c3_limits_that_are_lowered_stop_no_epoch() {
     let mut town = Town::new(&[1, 2, 3, 4, 5, 6, 7, 8]);
     let start = GRID.window_start_ms(1);
     // A policy whose numbers fit into 38 digits only with the new range.
-    let cube = "SELECT devices.provider AS provider, coalesce(sum(readings.value * readings.value * readings.value), 0) AS weight \
-                FROM devices LEFT JOIN readings ON readings.device = devices.device \
-                AND readings.provider = devices.provider GROUP BY devices.provider";
     let policy = PolicyBundle {
-        policy_toml: "name = \"cube\"\nversion = 1\ndescription = \"Cubes.\"\n".to_owned(),
-        contribution_sql: cube.to_owned(),
+        policy_toml: "name = \"powers\"\nversion = 1\ndescription = \"Fourth powers.\"\n".to_owned(),
+        contribution_sql: "SELECT d.provider AS provider, \
+            coalesce(sum(r.value * r.value * r.value * r.value), 0) AS weight \
+            FROM readings AS r JOIN devices AS d ON r.device = d.device AND r.provider = d.provider \
+            WHERE r.metric = 1 GROUP BY d.provider"
+            .to_owned(),
     };
-    let lowered = Program { devices_max: 1, readings_per_device_max: 1, ..program(PROGRAM) };
-    town.story.change(2, ControlBody::Program(Program { policy, ..program("cube") }));
-    town.moves(0, start - 4_100, &provider(1), "cube");
+    town.story.change(2, ControlBody::Program(Program { policy, ..program("powers") }));
+    let mut device = TestDevice::new(&town.story.network, 50);
+    let record = device.registration_record(&provider(1), "powers");
+    town.story.send(partition_of(&device), GRID.start_ms, &record);
+    town.devices.push(device);
     let old_maximum = 1_000_000_000_000;
-    town.reads(0, start - 4_000, &[(start, old_maximum - 1), (start + 1, old_maximum)]);
+    town.reads(8, start - 4_000, &[(start, old_maximum - 1), (start + 1, old_maximum)]);
     town.reads(1, start - 4_000, &[(start, 5), (start + 1, 10), (start + 2, 15)]);
+    let lowered = Program { devices_max: 1, readings_per_device_max: 1, ..program(PROGRAM) };
     town.story.change(start - 1, ControlBody::Program(lowered));
-    town.story.change(
-        start - 1,
-        ControlBody::Metric(fieldproof_proto::control::Metric { maximum: 9, ..metric(ENERGY) }),
-    );
+    town.story.change(start - 1, ControlBody::Metric(Metric { maximum: 9, ..metric(ENERGY) }));
+    town.reads(8, at(2, 0), &[(at(2, 0), 3)]);
     let history = town.history();
     for epoch in 0..3 {
         let computed = compute_with(&history, epoch, settings(2, 8192));
         check(&computed.unwrap_or_else(|error| panic!("epoch {epoch}: {error}")));
     }
     assert_eq!(weights(&compute(&history, 1))[&provider(2).address()], 10);
+    // What cannot be proven pays nothing; as soon as nothing of the old range is read, it is proven.
+    let powers = |epoch| contributions(&compute(&history, epoch), "powers").providers;
+    assert!(powers(0).is_empty() && powers(1).is_empty());
+    assert_eq!(powers(2)[0].weight, 81);
 }
 
 #[test]

@@ -204,8 +204,8 @@ fn p1_a_file_cut_short_or_with_bytes_behind_is_not_believed() {
 
 #[test]
 fn c2_records_follow_one_another() {
-    let cases: [(&[u64], Option<(u64, u64)>); 6] = [
-        (&[0, 1, 2], None),
+    let cases = [
+        (&[0_u64, 1, 2][..], None),
         (&[7, 8], None),
         (&[0, 2], Some((1, 2))),
         (&[0, 0], Some((1, 0))),

@@ -105,7 +105,7 @@ fn sample_of(clock: &str) -> Option<usize> {
     let hours: usize = clock.get(0..2)?.parse().ok()?;
     let minutes: usize = clock.get(3..5)?.parse().ok()?;
     let sample = hours * 4 + minutes / 15;
-    (minutes % 15 == 0 && sample < SAMPLES_PER_DAY).then_some(sample)
+    (minutes.is_multiple_of(15) && sample < SAMPLES_PER_DAY).then_some(sample)
 }
 
 /// Watts in decimal digits to milliwatts, exactly. The meter's small negative values at night, its
