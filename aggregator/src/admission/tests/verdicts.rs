@@ -70,7 +70,9 @@ fn c1_a_batch_is_accepted_duplicate_or_an_equivocation() {
     check(&log.send(&device.batch_record(&batch)), Verdict::Duplicate);
     assert!(!log.is_flagged(device.id));
     check(&log.send(&device.batch_record(&other)), Verdict::Equivocation);
-    assert!(log.is_flagged(device.id));
+    log.slot = 3;
+    check(&log.send(&device.batch_record(&other)), Verdict::Equivocation);
+    assert_eq!(log.admission.devices[&device.id].flagged_slot, Some(0), "from the first on");
 }
 
 #[test]

@@ -196,8 +196,6 @@ fn proven_policies_run_on_extremes() {
         "coalesce(sum(r.growth), 0)",
         "greatest(min(r.value), 0)",
         "greatest(coalesce(sum(r.value), 0), 0)",
-        "greatest(sum(r.value * r.value * r.value), 0)",
-        "greatest(0 - sum(r.value * r.time), 0)",
         "div_floor(coalesce(sum(r.growth), 0) * 3, 2)",
         "0 - div_floor(0 - coalesce(sum(r.growth), 0), 7)",
         "div_floor(coalesce(sum(r.growth), 0), greatest(count(*), 1))",
