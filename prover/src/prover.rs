@@ -71,8 +71,9 @@ pub enum ProverEvent {
         /// Where it is.
         posted: PostedRoot,
     },
-    /// A root is final and `roots/latest.json` names it. Told once for each, and at the start again
-    /// for the one that is the latest then.
+    /// A root is final and `roots/latest.json` names it, whichever prover posted it. Told at the start
+    /// for the one that is the latest then, and each time that it becomes another one: also an older
+    /// one, when the guardian disables the latest.
     Final {
         /// The last epoch in it.
         through_epoch: u64,
@@ -229,7 +230,7 @@ impl<'a> Running<'a> {
         let terms = self.terms_of(distributor).await?;
         let world = World { store: &self.config.store, chain: &self.chain, network: &self.network };
         let roots = world.roots(distributor, &terms).await?;
-        self.announce_at_start(&roots).await;
+        self.announce_latest(&roots).await;
         let facts = self.facts(&roots, &terms);
         let step = next_step(&facts);
         self.note_waiting(&step);
@@ -373,14 +374,13 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// Tells what is the latest at the start; later ones are told as they become it.
-    async fn announce_at_start(&mut self, roots: &Roots) {
+    /// Tells of the latest root, if we have not yet: at the start, and when another prover moved the
+    /// pointer.
+    async fn announce_latest(&mut self, roots: &Roots) {
+        let final_live = roots.final_live.as_ref().map(RootMark::from);
         match &roots.latest {
-            Some(latest) if self.announced.is_none() => {
-                let mark = RootMark::from(latest);
-                if roots.final_live.as_ref().map(RootMark::from) == Some(mark) {
-                    self.announce(latest).await;
-                }
+            Some(latest) if final_live == Some(latest.into()) && self.announced != final_live => {
+                self.announce(latest).await;
             }
             _ => {}
         }

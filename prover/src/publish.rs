@@ -16,7 +16,7 @@ use fieldproof_proto::{
     reward_tree::{LeafContext, RewardTree, TreeDump, TreeError, domain_word, leaf_hash, verify_proof},
 };
 use fieldproof_runtime::store::{Created, Store, StoreError};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 
 use crate::{
     chain::ChainRoot,
@@ -311,7 +311,10 @@ async fn create_claims(
         });
         let claims = chunk.await??;
         let created = claims.into_iter().map(|claim| create_claim(desk, claim));
-        stream::iter(created).buffer_unordered(FILES_AT_ONCE).try_collect::<Vec<()>>().await?;
+        // To the end also after a failure: nothing writes on when this returns.
+        let created: Vec<Result<(), PublishError>> =
+            stream::iter(created).buffer_unordered(FILES_AT_ONCE).collect().await;
+        created.into_iter().collect::<Result<(), PublishError>>()?;
     }
     Ok(())
 }

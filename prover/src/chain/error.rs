@@ -2,7 +2,7 @@
 
 use alloy::{
     primitives::{Address, B256},
-    sol_types::{SolInterface as _, decode_revert_reason},
+    sol_types::{Panic, Revert, SolError as _, SolInterface as _},
     transports::{RpcError, TransportError, TransportErrorKind},
 };
 
@@ -137,6 +137,9 @@ pub(super) fn from_rpc(url: &url::Url, method: &str, error: &TransportError) -> 
 
 /// What a revert's data says: the contract's error with its values, where it is one of ours.
 pub(super) fn revert_reason(data: &[u8]) -> String {
+    if data.is_empty() {
+        return "no reason given, it may have run out of gas".to_owned();
+    }
     let ours = RewardDistributorErrors::abi_decode(data).map(|error| format!("{error:?}"));
     let tokens = || TestTokenErrors::abi_decode(data).map(|error| format!("{error:?}"));
     if let Ok(text) = ours.or_else(|_| tokens()) {
@@ -144,11 +147,9 @@ pub(super) fn revert_reason(data: &[u8]) -> String {
         let inner = text.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
         return inner.unwrap_or(&text).to_owned();
     }
-    match decode_revert_reason(data) {
-        Some(reason) => reason,
-        None if data.is_empty() => "no reason given, it may have run out of gas".to_owned(),
-        None => shorten(&format!("error data 0x{}", hex::encode(data))),
-    }
+    let required = Revert::abi_decode(data).map(|error| error.reason);
+    let broken = || Panic::abi_decode(data).map(|error| error.to_string());
+    required.or_else(|_| broken()).unwrap_or_else(|_| shorten(&format!("error data 0x{}", hex::encode(data))))
 }
 
 /// The node without path, query and password: what errors and logs may name.
