@@ -17,7 +17,7 @@ use fieldproof_proto::{
     v1::{Down, SignedBatch, down},
 };
 use prost::Message as _;
-use support::{Kafka, Stored, World, payload};
+use support::{Kafka, Stored, World, large_payload, payload};
 use tokio_util::sync::CancellationToken;
 
 /// Where each receipt of a device points, checked against the log.
@@ -119,6 +119,7 @@ async fn the_bytes_received_are_the_bytes_stored() {
     assert_eq!(receipt.ingester, link.ingester_key());
     let records = world.telemetry();
     assert_eq!(SignedBatch::decode(&records[1].value[..]).unwrap(), batch);
+    drop(link);
     ingest.stop().await.unwrap();
 }
 
@@ -142,6 +143,48 @@ async fn lost_receipts_are_exactly_the_duplicates_in_the_log() {
     assert_eq!(ingest.counts().batches_logged, 200 + lost);
     assert_eq!(device.counts().resent, lost);
     check_receipts(&world, &device, &records, 200);
+    ingest.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn d1_what_the_log_did_not_confirm_has_no_receipt_and_comes_again() {
+    let world = World::new();
+    let ingest = world.ingest().await;
+    let device = registered(&world, &ingest, 25, None).await;
+    world.kafka.fail_produce(2);
+    beside(&device, async {
+        for number in 0..100 {
+            device.push(payload(number)).unwrap();
+        }
+        device.flush().await;
+    })
+    .await;
+    let counts = ingest.counts();
+    assert!(counts.refused["unavailable"] >= 1, "{counts:?}");
+    assert!(device.counts().resent >= 1);
+    let records = world.telemetry();
+    check_receipts(&world, &device, &records, 100);
+    ingest.stop().await.unwrap();
+}
+
+/// Far less room than the device's credit: reading stops, and nothing is refused or lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn m1_a_full_process_stops_reading_and_refuses_nobody() {
+    let world = World::new();
+    let limits = IngestLimits { in_flight_bytes_max: 1_048_576 + 542, ..IngestLimits::default() };
+    let ingest = world.ingest_with(limits).await.unwrap();
+    let mut devices = Vec::new();
+    for seed in 60..64 {
+        let device = registered(&world, &ingest, seed, None).await;
+        for number in 0..12 {
+            device.push(large_payload(number)).unwrap();
+        }
+        devices.push(device);
+    }
+    let all = devices.iter().map(|device| beside(device, device.flush()));
+    futures::future::join_all(all).await;
+    let counts = ingest.counts();
+    assert_eq!((counts.batches_logged, counts.refused), (48, BTreeMap::new()));
     ingest.stop().await.unwrap();
 }
 

@@ -184,6 +184,7 @@ async fn wrong_batches_are_rejected_by_name_and_good_ones_between_them_pass() {
     }
     assert_eq!(ingest.counts().refused, expected);
     assert_eq!(world.telemetry().len() as u64, 1 + ingest.counts().batches_logged);
+    drop(link);
     ingest.stop().await.unwrap();
 }
 

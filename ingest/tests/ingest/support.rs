@@ -23,7 +23,8 @@ use rdkafka::{
     error::KafkaError,
     message::Headers as _,
     mocking::MockCluster,
-    producer::{BaseProducer, BaseRecord, Producer as _},
+    producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _},
+    types::{RDKafkaApiKey, RDKafkaRespErr},
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -31,10 +32,13 @@ pub const PARTITIONS: u32 = 4;
 pub const CHAIN_ID: u64 = 31_337;
 pub const START_MS: u64 = 1_760_000_000_000;
 
+/// Something to do with the cluster, on its thread.
+type Work = Box<dyn FnOnce(&MockCluster<'_, DefaultProducerContext>) + Send>;
+
 /// A mock Kafka. The cluster cannot leave its thread.
 pub struct Kafka {
     pub bootstrap_servers: String,
-    stop: Option<mpsc::Sender<()>>,
+    work: Option<mpsc::Sender<Work>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,17 +64,30 @@ pub struct World {
 impl Kafka {
     pub fn start(topics: &'static [(&'static str, i32)]) -> Self {
         let (started, bootstrap_servers) = mpsc::channel();
-        let (stop, stopped) = mpsc::channel::<()>();
+        let (work, works) = mpsc::channel::<Work>();
         let thread = std::thread::spawn(move || {
             let cluster = MockCluster::new(1).unwrap();
             for (topic, partitions) in topics {
                 cluster.create_topic(topic, *partitions, 1).unwrap();
             }
             started.send(cluster.bootstrap_servers()).unwrap();
-            // The sender is dropped, never used.
-            stopped.recv().unwrap_err();
+            for work in works {
+                work(&cluster);
+            }
         });
-        Self { bootstrap_servers: bootstrap_servers.recv().unwrap(), stop: Some(stop), thread: Some(thread) }
+        Self { bootstrap_servers: bootstrap_servers.recv().unwrap(), work: Some(work), thread: Some(thread) }
+    }
+
+    /// The next requests to produce fail for good, one after the other.
+    pub fn fail_produce(&self, times: usize) {
+        let (done, is_done) = mpsc::channel();
+        let work: Work = Box::new(move |cluster| {
+            let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+            cluster.request_errors(RDKafkaApiKey::Produce, &vec![error; times]);
+            done.send(()).unwrap();
+        });
+        self.work.as_ref().unwrap().send(work).unwrap();
+        is_done.recv().unwrap();
     }
 
     pub fn append(&self, topic: &str, value: &[u8]) {
@@ -118,7 +135,7 @@ impl Kafka {
 
 impl Drop for Kafka {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        drop(self.work.take());
         self.thread.take().unwrap().join().unwrap();
     }
 }
@@ -252,5 +269,14 @@ pub async fn channel(ingest: &Ingest) -> Channel {
 pub fn payload(number: u64) -> Payload {
     let times_ms: Vec<u64> = (0..10).map(|i| START_MS + number * 10_000 + i * 1_000).collect();
     let values = times_ms.iter().map(|time| Some((time % 1_000_003) as i64)).collect();
+    Payload { times_ms, columns: vec![Column { metric: 1, values }] }
+}
+
+/// As many readings as a batch may have, of values that do not pack: some 130 KiB.
+pub fn large_payload(number: u64) -> Payload {
+    let times_ms: Vec<u64> = (0..16_384).map(|i| START_MS + number * 100_000 + i).collect();
+    let values =
+        times_ms.iter().map(|time| Some(time.wrapping_mul(0x9e37_79b9_7f4a_7c15).cast_signed() >> 8));
+    let values = values.collect();
     Payload { times_ms, columns: vec![Column { metric: 1, values }] }
 }
