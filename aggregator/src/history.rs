@@ -395,7 +395,6 @@ impl SlotContent {
                 offset: record.offset,
                 verdict: admitted.verdict.name().to_owned(),
                 device: admitted.device,
-                reason: admitted.reason,
             });
         }
         let Some(accepted) = admitted.accepted else { return };

@@ -145,7 +145,7 @@ pub struct ProgramSection {
     pub contributions: Digest,
 }
 
-/// The records of one slot that do not count, each with its reason.
+/// The records of one slot that do not count, each with its verdict, which is the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exclusions {
@@ -163,12 +163,10 @@ pub struct Exclusions {
 pub struct Exclusion {
     /// The offset of the record.
     pub offset: u64,
-    /// The name of its verdict.
+    /// The name of its verdict. No further text: another implementation must give the same bytes.
     pub verdict: String,
     /// The device, where the record names one.
     pub device: Option<DeviceId>,
-    /// Why, for people; the same text from every machine.
-    pub reason: String,
 }
 
 /// Who contributed what to a program in an epoch, and what it earns.

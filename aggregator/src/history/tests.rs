@@ -310,7 +310,7 @@ fn c1_counts_add_up_for_any_log() {
                     counted.iter().sum::<u64>() + excluded,
                     "every other record has a reason"
                 );
-                assert!(content.exclusions.iter().all(|exclusion| !exclusion.reason.is_empty()));
+                assert!(content.exclusions.iter().all(|exclusion| !exclusion.verdict.is_empty()));
                 assert_eq!(content.accepted.len() as u64, counted[0]);
                 let readings = content.accepted.iter().flat_map(|batch| batch.readings.iter());
                 let (mut on_time, mut late) = (0, 0);

@@ -208,7 +208,9 @@ impl Running {
             if config.epochs.is_some_and(|epochs| self.progress.final_before >= epochs) {
                 return Ok(());
             }
-            let (Some(fleet), Some(aggregator)) = (&mut self.fleet, &mut self.aggregator) else {
+            let (Some(fleet), Some(aggregator), Some(ingest)) =
+                (&mut self.fleet, &mut self.aggregator, &self.ingest)
+            else {
                 anyhow::bail!("the network is ending");
             };
             tokio::select! {
@@ -221,6 +223,7 @@ impl Running {
                     anyhow::bail!("the prover ended by itself");
                 }
                 error = fleet.failed() => return Err(error),
+                error = ingest.failed() => return Err(anyhow::Error::new(error).context("ingest failed")),
                 _ = clock.tick() => {
                     let text = self.progress_text();
                     reporter.progress(&text)?;
