@@ -39,10 +39,9 @@ pub struct Facts {
     pub final_live: Option<RootMark>,
     /// What the pointer to the latest root names.
     pub latest: Option<RootMark>,
-    /// The newest epoch up to which the manifests after the final live root are complete.
+    /// The newest epoch up to which the manifests after the final live root are complete; none when
+    /// nobody earned anything in them.
     pub complete_through: Option<u64>,
-    /// Up to this epoch nobody earned anything after the live root.
-    pub nothing_through: Option<u64>,
     /// The statements for epochs after the final live root, in the order of epochs.
     pub statements: Vec<StatementFacts>,
     /// How many signatures a root needs.
@@ -121,7 +120,7 @@ pub fn next_step(facts: &Facts) -> Step {
     }
     let stated = facts.statements.last().map(|statement| statement.through_epoch);
     match facts.complete_through {
-        Some(epoch) if Some(epoch) > stated && Some(epoch) > facts.nothing_through => Step::Publish(epoch),
+        Some(epoch) if Some(epoch) > stated => Step::Publish(epoch),
         _ => match (newest_open, stated) {
             (Some(statement), _) => wait_for_signatures(facts, statement),
             (None, Some(after)) => Step::Wait(Waiting::NextEpoch { after }),

@@ -14,11 +14,13 @@ use crate::{
     commit::{RootMark, StatementFacts},
     objects::{self, EpochManifest, ObjectError},
     prover::ProverError,
+    publish::EpochMark,
     statement::{self, LatestRoot},
 };
 
-/// The most epochs that one root goes over: bounds what a decision reads.
-pub(crate) const EPOCHS_PER_ROOT_MAX: usize = 512;
+/// The most epochs that one root goes over: bounds what a decision holds in memory. Epochs that pay
+/// nobody do not count.
+pub(crate) const EPOCHS_PER_ROOT_MAX: usize = 4096;
 
 /// The store and the chain, and which network they are of.
 #[derive(Debug, Clone, Copy)]
@@ -41,10 +43,29 @@ pub(crate) struct Roots {
     pub live: Option<ChainRoot>,
     pub final_live: Option<ChainRoot>,
     pub latest: Option<LatestRoot>,
-    /// The manifests after the final live root that continue it without a gap.
+    /// The epoch that the manifests continue: the final live root's, or a later one up to which
+    /// nobody earned anything.
+    pub after: Option<EpochMark>,
+    /// The manifests after it, without a gap.
     pub epochs: Vec<EpochManifest>,
+    /// Why there are no more of them although there are later manifests.
+    pub halt: Option<Halt>,
     /// Statements for these epochs, in their order.
     pub stated: Vec<Stated>,
+}
+
+/// Nobody earned anything after a live root, up to an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unpaid {
+    pub base: Option<B256>,
+    pub through: EpochMark,
+}
+
+/// Why an epoch that has a manifest is in no root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Halt {
+    pub epoch: u64,
+    pub reason: &'static str,
 }
 
 impl World<'_> {
@@ -63,10 +84,14 @@ impl World<'_> {
         &self,
         distributor: Address,
         terms: &DistributorTerms,
+        unpaid: Option<Unpaid>,
     ) -> Result<Roots, ProverError> {
         let live = self.chain.live_root(distributor).await?;
         let final_live = self.chain.final_live_root(distributor).await?;
-        let epochs = self.epochs_after(distributor, final_live.as_ref()).await?;
+        let base = final_live.map(|live| live.root);
+        let unpaid = unpaid.filter(|unpaid| unpaid.base == base).map(|unpaid| unpaid.through);
+        let after = unpaid.or(final_live.as_ref().map(EpochMark::from));
+        let (epochs, halt) = self.epochs_after(distributor, after).await?;
         let mut stated = Vec::new();
         for EpochManifest { manifest, .. } in &epochs {
             let (epoch, revision) = (manifest.epoch, manifest.revision);
@@ -78,7 +103,7 @@ impl World<'_> {
                 signatures.into_iter().map(|(signer, bytes)| (signer, Bytes::from(bytes))).collect();
             stated.push(Stated { statement, signatures });
         }
-        Ok(Roots { live, final_live, latest: self.latest().await?, epochs, stated })
+        Ok(Roots { live, final_live, latest: self.latest().await?, after, epochs, halt, stated })
     }
 
     /// The pointer to the latest root; none if it is not there, or not one of ours: it holds no
@@ -94,38 +119,41 @@ impl World<'_> {
         }
     }
 
-    /// The manifests that continue a root without a gap, each in the revision that the contract
-    /// takes. An epoch whose root the guardian disabled ends them, until it is computed again.
+    /// The manifests that continue an epoch without a gap, each in the revision that the contract
+    /// takes; and what keeps out the next one that is listed. An epoch whose root the guardian
+    /// disabled ends them, until it is computed again.
     async fn epochs_after(
         &self,
         distributor: Address,
-        base: Option<&ChainRoot>,
-    ) -> Result<Vec<EpochManifest>, ProverError> {
+        after: Option<EpochMark>,
+    ) -> Result<(Vec<EpochManifest>, Option<Halt>), ProverError> {
         let listed = objects::listed_epochs(self.store).await?;
-        let mut previous = base.map(|base| base.manifest);
-        let first = base.map_or(0, |base| base.through_epoch + 1);
+        let Some(newest) = listed.last().copied() else { return Ok((Vec::new(), None)) };
+        let mut previous = after.map(|after| after.manifest);
         let mut epochs: Vec<EpochManifest> = Vec::new();
-        for epoch in (first..).take(EPOCHS_PER_ROOT_MAX).take_while(|epoch| listed.contains(epoch)) {
-            let Some(revision) = self.chain.open_revision(distributor, epoch).await? else {
-                tracing::debug!(epoch, "the root of this epoch is disabled, and its revision not raised");
-                break;
+        let mut halt = None;
+        for epoch in (after.map_or(0, |after| after.epoch + 1)..=newest).take(EPOCHS_PER_ROOT_MAX) {
+            let reason = match self.chain.open_revision(distributor, epoch).await? {
+                None => "its root is disabled, and the guardian has not raised its revision",
+                Some(revision) => {
+                    match objects::read_manifest(self.store, self.network, epoch, revision).await? {
+                        Some(found) if found.manifest.previous == previous => {
+                            previous = Some(found.digest);
+                            epochs.push(found);
+                            continue;
+                        }
+                        Some(_) => "it continues another revision of the epoch before",
+                        None => "the revision that the contract takes is not in the store",
+                    }
+                }
             };
-            let found = objects::read_manifest(self.store, self.network, epoch, revision).await?;
-            let Some(found) = found else {
-                tracing::debug!(epoch, revision, "this revision of the epoch is not computed yet");
-                break;
-            };
-            if found.manifest.previous != previous {
-                tracing::debug!(epoch, revision, "the manifest continues another revision of the one before");
-                break;
-            }
-            previous = Some(found.digest);
-            epochs.push(found);
+            halt = Some(Halt { epoch, reason });
+            break;
         }
         // A root goes through an epoch that knows its contract.
         let payable = epochs.iter().rposition(|epoch| epoch.manifest.control.distributor.is_some());
         epochs.truncate(payable.map_or(0, |last| last + 1));
-        Ok(epochs)
+        Ok((epochs, halt))
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     backoff::Backoff,
     chain::{Chain, ChainError, ChainRoot, DistributorTerms, Finality, PostedRoot},
     commit::{Facts, RootMark, Step, Waiting, next_step},
-    facts::{Roots, World},
+    facts::{Halt, Roots, Unpaid, World},
     objects::{self, ObjectError},
     publish::{self, Publication, PublishError, Published, RootTarget},
     statement::LatestRoot,
@@ -70,6 +70,11 @@ pub enum ProverEvent {
         statement: RootStatement,
         /// Where it is.
         posted: PostedRoot,
+    },
+    /// Nobody earned anything after the live root: there is no root through this epoch.
+    Unpaid {
+        /// The epoch.
+        through_epoch: u64,
     },
     /// A root is final and `roots/latest.json` names it, whichever prover posted it. Told at the start
     /// for the one that is the latest then, and each time that it becomes another one: also an older
@@ -138,8 +143,10 @@ struct Running<'a> {
     genesis: Genesis,
     network: NetworkId,
     terms: Option<(Address, DistributorTerms)>,
-    /// On this live root, nobody earned anything up to this epoch.
-    nothing: Option<(Option<B256>, u64)>,
+    /// Epochs that need not be looked at again: they pay nobody.
+    unpaid: Option<Unpaid>,
+    /// What keeps later epochs out, as it was told.
+    halt: Option<Halt>,
     /// The statement whose other signatures we wait for, and since when.
     waiting: Option<(u64, Instant)>,
     announced: Option<RootMark>,
@@ -217,7 +224,8 @@ impl<'a> Running<'a> {
             genesis,
             network,
             terms: None,
-            nothing: None,
+            unpaid: None,
+            halt: None,
             waiting: None,
             announced: None,
         })
@@ -229,7 +237,8 @@ impl<'a> Running<'a> {
         let Some(distributor) = world.distributor().await? else { return Ok(false) };
         let terms = self.terms_of(distributor).await?;
         let world = World { store: &self.config.store, chain: &self.chain, network: &self.network };
-        let roots = world.roots(distributor, &terms).await?;
+        let roots = world.roots(distributor, &terms, self.unpaid).await?;
+        self.note_halt(roots.halt);
         self.announce_latest(&roots).await;
         let facts = self.facts(&roots, &terms);
         let step = next_step(&facts);
@@ -266,14 +275,12 @@ impl<'a> Running<'a> {
 
     fn facts(&self, roots: &Roots, terms: &DistributorTerms) -> Facts {
         let us = self.config.secret.address();
-        let live = roots.final_live.map(|live| live.root);
         let patience_over = |since: Instant| since.elapsed() >= QUORUM_PATIENCE;
         Facts {
             live: roots.live.as_ref().map(RootMark::from),
             final_live: roots.final_live.as_ref().map(RootMark::from),
             latest: roots.latest.as_ref().map(RootMark::from),
             complete_through: roots.epochs.last().map(|last| last.manifest.epoch),
-            nothing_through: self.nothing.filter(|(base, _)| *base == live).map(|(_, epoch)| epoch),
             statements: roots.statement_facts(us),
             threshold: terms.threshold,
             attestor: terms.attestors.contains(&us),
@@ -294,6 +301,19 @@ impl<'a> Running<'a> {
         };
     }
 
+    /// Tells once what keeps later epochs out, and looks at all epochs again: the guardian may have
+    /// raised the revision of one that paid nobody before.
+    fn note_halt(&mut self, halt: Option<Halt>) {
+        if self.halt == halt {
+            return;
+        }
+        self.halt = halt;
+        if let Some(Halt { epoch, reason }) = halt {
+            tracing::warn!(epoch, reason, "no root can go through this epoch for now");
+            self.unpaid = None;
+        }
+    }
+
     /// Publishes the root through an epoch and signs it, if the contract takes our signature.
     async fn publish(
         &mut self,
@@ -304,12 +324,14 @@ impl<'a> Running<'a> {
     ) -> Result<bool, ProverError> {
         let target = RootTarget { chain_id: self.genesis.chain_id, distributor, token: self.genesis.token };
         let epochs = roots.epochs_through(epoch);
-        let publication = Publication { target, base: roots.final_live.as_ref(), epochs };
+        let publication = Publication { target, base: roots.final_live.as_ref(), after: roots.after, epochs };
         let statement = match publish::publish(&self.config.store, &publication).await {
             Ok(Published::Root(statement)) => statement,
             Ok(Published::Nothing) => {
                 tracing::info!(through_epoch = epoch, "nobody earned anything: no root");
-                self.nothing = Some((roots.final_live.map(|live| live.root), epoch));
+                let base = roots.final_live.map(|live| live.root);
+                self.unpaid = epochs.last().map(|last| Unpaid { base, through: last.into() });
+                self.tell(ProverEvent::Unpaid { through_epoch: epoch }).await;
                 return Ok(true);
             }
             // Somebody stated it since we read the facts; they tell the next time.

@@ -48,8 +48,20 @@ pub struct Publication<'a> {
     pub target: RootTarget,
     /// The live root it builds on.
     pub base: Option<&'a ChainRoot>,
-    /// The manifests after the base's epoch, up to the root's own, in their order.
+    /// The epoch that the manifests continue: the base's, or a later one when the epochs between pay
+    /// nobody.
+    pub after: Option<EpochMark>,
+    /// The manifests after it, up to the root's own, in their order.
     pub epochs: &'a [EpochManifest],
+}
+
+/// An epoch and the digest of its manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochMark {
+    /// The epoch.
+    pub epoch: u64,
+    /// The digest of its manifest.
+    pub manifest: Digest,
 }
 
 /// What came of a publication.
@@ -150,6 +162,18 @@ impl PublishError {
     }
 }
 
+impl From<&ChainRoot> for EpochMark {
+    fn from(root: &ChainRoot) -> Self {
+        Self { epoch: root.through_epoch, manifest: root.manifest }
+    }
+}
+
+impl From<&EpochManifest> for EpochMark {
+    fn from(epoch: &EpochManifest) -> Self {
+        Self { epoch: epoch.manifest.epoch, manifest: epoch.digest }
+    }
+}
+
 impl From<StoreError> for PublishError {
     fn from(error: StoreError) -> Self {
         Self::Object(error.into())
@@ -175,7 +199,7 @@ pub(crate) async fn publish_on(
     desk: Desk<'_>,
     publication: &Publication<'_>,
 ) -> Result<Published, PublishError> {
-    let Publication { target, base, epochs } = *publication;
+    let Publication { target, base, epochs, .. } = *publication;
     check_links(publication)?;
     let Some(last) = epochs.last() else { return Ok(Published::Nothing) };
     let context =
@@ -188,10 +212,17 @@ pub(crate) async fn publish_on(
         cumulative =
             on_cpu(move || rewards::next_cumulative(&cumulative, &[(manifest, contributions)])).await??;
     }
-    if cumulative == before {
-        return Ok(Published::Nothing);
-    }
     let epoch = last.manifest.epoch;
+    let previous_root = base.map_or(B256::ZERO, |base| base.root);
+    if cumulative == before {
+        let revision = last.manifest.revision;
+        return match objects::read_statement(desk.store, epoch, revision).await? {
+            Some(there) if there.previous_root == previous_root => {
+                Err(PublishError::Conflict(object_name::root_statement(epoch, revision)))
+            }
+            _ => Ok(Published::Nothing),
+        };
+    }
     let total = rewards::total(&cumulative).ok_or(RewardError::Overflow { epoch })?;
     let (tree, dump) = on_cpu(move || build(context, &cumulative)).await??;
     let statement = RootStatement {
@@ -203,7 +234,7 @@ pub(crate) async fn publish_on(
         revision: last.manifest.revision,
         manifest: last.digest,
         root: tree.root(),
-        previous_root: base.map_or(B256::ZERO, |base| base.root),
+        previous_root,
         leaf_count: u64::try_from(tree.leaves().len()).unwrap_or(u64::MAX),
         total,
     };
@@ -238,14 +269,20 @@ pub(crate) async fn attest_on(
 
 /// The manifests are one chain: each names the one before, the first one the live root's.
 fn check_links(publication: &Publication<'_>) -> Result<(), PublishError> {
-    let Publication { target, base, epochs } = publication;
-    let mut before: Option<(u64, Digest)> = base.map(|base| (base.through_epoch, base.manifest));
-    for EpochManifest { manifest, digest } in *epochs {
+    let Publication { target, base, after, epochs } = publication;
+    if let Some(base) = base.map(EpochMark::from)
+        && !after.is_some_and(|after| after == base || after.epoch > base.epoch)
+    {
+        return Err(PublishError::Chain { epoch: base.epoch, reason: "the live root has it already" });
+    }
+    let mut before = *after;
+    for next in *epochs {
+        let EpochManifest { manifest, .. } = next;
         let epoch = manifest.epoch;
-        if manifest.previous != before.map(|(_, digest)| digest) {
+        if manifest.previous != before.map(|before| before.manifest) {
             return Err(PublishError::Chain { epoch, reason: "it names another manifest" });
         }
-        if epoch != before.map_or(0, |(before, _)| before + 1) {
+        if epoch != before.map_or(0, |before| before.epoch + 1) {
             return Err(PublishError::Chain { epoch, reason: "there are epochs between" });
         }
         if !manifest.counts.add_up() {
@@ -255,7 +292,7 @@ fn check_links(publication: &Publication<'_>) -> Result<(), PublishError> {
             Some(found) if found != target.distributor => {
                 return Err(PublishError::Distributor { epoch, found, expected: target.distributor });
             }
-            _ => before = Some((epoch, *digest)),
+            _ => before = Some(next.into()),
         }
     }
     match epochs.last().map(|last| (last.manifest.epoch, last.manifest.control.distributor)) {

@@ -2,13 +2,13 @@
 //! story, two provers that race each other.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
-use fieldproof_components::{Anvil, require_or_skip};
+use fieldproof_components::{Anvil, node_script, require_or_skip};
 use fieldproof_proto::{
     evm::EvmSecret,
-    manifest::{RootStatement, object_name},
+    manifest::{RootStatement, object_name, to_object},
     reward_tree::domain_word,
 };
 use fieldproof_prover::{
@@ -17,7 +17,7 @@ use fieldproof_prover::{
     claims::{check_balances, claim_all, published_tree},
     embedded_chain::{EmbeddedChain, EmbeddedChainSettings},
     objects::EpochManifest,
-    publish::{Publication, Published, RootTarget, attest, publish},
+    publish::{Publication, PublishError, Published, RootTarget, attest, publish},
     statement::LatestRoot,
 };
 use fieldproof_runtime::store::Store;
@@ -37,7 +37,7 @@ const KEYS: [&str; 3] = [
     "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d",
     "5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a",
 ];
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn key(index: usize) -> EvmSecret {
     let mut scalar = [0; 32];
@@ -92,7 +92,7 @@ struct World {
     token: Address,
     distributor: Address,
     attestors: Vec<Address>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 struct RunningProver {
@@ -102,11 +102,13 @@ struct RunningProver {
 }
 
 impl World {
-    async fn new(node: Node, threshold: u64) -> Self {
+    /// Contracts whose attestors are these keys; more than half of them must sign.
+    async fn new(node: Node, attestors: &[usize]) -> Self {
         let chain = Chain::connect(&node.url(), Some(&key(0))).await.unwrap().expecting(CHAIN_ID).unwrap();
         let token = chain.deploy_test_token().await.unwrap();
-        let mut attestors = vec![key(1).address(), key(2).address()];
+        let mut attestors: Vec<Address> = attestors.iter().map(|index| key(*index).address()).collect();
         attestors.sort_unstable();
+        let threshold = u64::try_from(attestors.len() / 2 + 1).unwrap();
         let terms = DistributorTerms {
             token,
             attestors: attestors.clone(),
@@ -120,7 +122,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).await.unwrap();
         let network = TestNetwork::new(store, CHAIN_ID, token);
-        Self { node, chain, network, token, distributor, attestors, _folder: folder }
+        Self { node, chain, network, token, distributor, attestors, folder }
     }
 
     async fn fund(&self, amount: u128) {
@@ -168,7 +170,8 @@ impl World {
             |(manifest, digest): &(_, _)| EpochManifest { manifest: Clone::clone(manifest), digest: *digest };
         let epochs: Vec<EpochManifest> = self.network.manifests.iter().map(epoch).collect();
         let store = &self.network.store;
-        let published = publish(store, &Publication { target, base: None, epochs: &epochs }).await.unwrap();
+        let published =
+            publish(store, &Publication { target, base: None, after: None, epochs: &epochs }).await.unwrap();
         let Published::Root(statement) = published else { panic!("a root was expected") };
         let mut secrets = [key(1), key(2)];
         secrets.sort_by_key(EvmSecret::address);
@@ -212,7 +215,7 @@ async fn rewards_reach_balances_on_anvil_by_the_newest_block() {
 }
 
 async fn story(node: Node, finality: Finality) {
-    let mut world = World::new(node, 2).await;
+    let mut world = World::new(node, &[1, 2]).await;
     world.fund(10_u128.pow(30)).await;
     let (mut one, mut two) = (world.prover(1, finality), world.prover(2, finality));
     three_epochs(&mut world, &mut one, &mut two).await;
@@ -266,6 +269,8 @@ async fn claims_pay_once(world: &World) {
     let again = claim_all(chain, store, distributor, root.index, root.root).await.unwrap();
     assert_eq!((again.paid, again.already_paid, again.transactions.len()), (U256::ZERO, 150, 0));
 
+    open_zeppelin_agrees(world, &root.root);
+
     let (cumulative, proof) = tree.proof(provider(1)).unwrap();
     let claim = Claim { root_index: root.index, account: provider(1), cumulative, proof };
     assert!(chain.verify_claim(distributor, &claim).await.unwrap());
@@ -279,6 +284,21 @@ async fn claims_pay_once(world: &World) {
     assert_eq!(skipped.iter().map(reason).collect::<Vec<_>>(), ["NothingToClaim", "InvalidProof"]);
     assert_eq!(chain.total_claimed(distributor).await.unwrap(), root.total);
     check_balances(chain, distributor, &tree).await.unwrap();
+}
+
+/// OpenZeppelin's own library loads the published tree and proves a claim in it.
+fn open_zeppelin_agrees(world: &World, root: &B256) {
+    let Some(script) = require_or_skip("oz-check.mjs", node_script("oz-check.mjs")) else { return };
+    let (account, earned) = world.network.earned.first_key_value().unwrap();
+    let checked = Command::new("node")
+        .arg(script)
+        .arg(world.folder.path().join(object_name::tree(root)))
+        .args([account.to_string(), earned.to_string()])
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    assert!(printed.contains(&format!("\"root\":\"{root}\"")), "{printed}");
 }
 
 /// X1, and what a disabled root does: the pointer goes back, and it pays nothing more (X2).
@@ -305,7 +325,7 @@ async fn a_restart_posts_nothing_twice(world: &mut World, finality: Finality) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_contract_takes_a_root_once_and_its_refusals_are_told() {
-    let mut world = World::new(Node::embedded().await, 2).await;
+    let mut world = World::new(Node::embedded().await, &[1, 2]).await;
     world.network.distributor = Some(world.distributor);
     world.network.epoch(&[("energy", 100, &[(provider(1), 1), (provider(2), 2)])]).await;
     let (statement, signatures) = world.stated().await;
@@ -340,7 +360,7 @@ async fn the_contract_takes_a_root_once_and_its_refusals_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prover_waits_for_funds_and_then_posts() {
-    let mut world = World::new(Node::embedded().await, 2).await;
+    let mut world = World::new(Node::embedded().await, &[1, 2]).await;
     world.network.distributor = Some(world.distributor);
     world.network.epoch(&[("energy", 100, &[(provider(1), 1)])]).await;
     let (mut one, two) = (world.prover(1, Finality::Latest), world.prover(2, Finality::Latest));
@@ -359,9 +379,73 @@ async fn a_prover_waits_for_funds_and_then_posts() {
     world.node.stop().await;
 }
 
+/// X1: a prover that dies at any of its steps is followed by one that goes on from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prover_that_dies_after_any_step_posts_nothing_twice() {
+    let mut world = World::new(Node::embedded().await, &[1]).await;
+    world.network.distributor = Some(world.distributor);
+    world.fund(1000).await;
+    for (epoch, steps) in (1..=4).enumerate() {
+        world.network.epoch(&[("energy", 100, &[(provider(1), 1), (provider(2), 1)])]).await;
+        // Published, attested, posted, final: it dies as it tells of the last of these.
+        let mut dying = world.prover(1, Finality::Finalized);
+        for _ in 0..steps {
+            timeout(DEADLINE, dying.events.recv()).await.unwrap().unwrap();
+        }
+        dying.task.abort();
+        assert!(dying.task.await.is_err_and(|ended| ended.is_cancelled()));
+        let mut next = world.prover(1, Finality::Finalized);
+        let epoch = u64::try_from(epoch).unwrap();
+        assert_eq!(world.final_through(&mut next, epoch).await.0, epoch);
+        assert_eq!(world.roots_count().await, epoch + 1);
+        next.stop().await;
+    }
+    world.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn epochs_that_pay_nobody_are_left_out_until_one_pays() {
+    let mut world = World::new(Node::embedded().await, &[1]).await;
+    world.network.distributor = Some(world.distributor);
+    world.fund(1000).await;
+    let mut prover = world.prover(1, Finality::Finalized);
+    for round in 0..2 {
+        for idle in 0..2 {
+            world.network.epoch(&[("energy", 100, &[(provider(1), 0)])]).await;
+            let told = timeout(DEADLINE, prover.events.recv()).await.unwrap();
+            assert_eq!(told, Some(ProverEvent::Unpaid { through_epoch: round * 3 + idle }));
+        }
+        world.network.epoch(&[("energy", 100, &[(provider(1), 1)])]).await;
+        assert_eq!(world.final_through(&mut prover, round * 3 + 2).await.0, round);
+    }
+    prover.stop().await;
+    assert_eq!(world.roots_count().await, 2);
+    world.node.stop().await;
+}
+
+/// X1: a statement that is not ours, from the same inputs, stops the prover before it signs.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_root_for_an_epoch_stops_the_prover() {
+    let mut world = World::new(Node::embedded().await, &[1]).await;
+    world.network.distributor = Some(world.distributor);
+    world.network.epoch(&[("energy", 100, &[(provider(1), 1)])]).await;
+    let (statement, _) = world.stated().await;
+    let name = object_name::root_statement(0, 0);
+    let forged = RootStatement { total: 101, ..statement };
+    world.network.store.replace(&name, to_object(&forged).unwrap().0).await.unwrap();
+    let prover = world.prover(1, Finality::Finalized);
+    let ended = timeout(DEADLINE, prover.task).await.unwrap().unwrap().unwrap_err();
+    assert!(
+        matches!(&ended, ProverError::Publish(PublishError::Conflict(there)) if *there == name),
+        "{ended}"
+    );
+    assert_eq!(world.roots_count().await, 0);
+    world.node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_key_sends_from_many_places_at_once() {
-    let world = World::new(Node::embedded().await, 2).await;
+    let world = World::new(Node::embedded().await, &[1, 2]).await;
     let mut sending = Vec::new();
     for amount in 1..=4_u64 {
         let chain = Chain::connect(&world.node.url(), Some(&key(0))).await.unwrap();

@@ -12,7 +12,6 @@ fn settled() -> Facts {
         final_live: root,
         latest: root,
         complete_through: None,
-        nothing_through: None,
         statements: Vec::new(),
         threshold: 2,
         attestor: true,
@@ -45,9 +44,6 @@ fn the_newest_complete_epoch_is_published() {
     check("the first", Facts { complete_through: Some(0), ..first.clone() }, Step::Publish(0));
     check("many at once", Facts { complete_through: Some(9), ..first }, Step::Publish(9));
     check("after a root", Facts { complete_through: Some(5), ..settled() }, Step::Publish(5));
-    let nothing = Facts { complete_through: Some(6), nothing_through: Some(6), ..settled() };
-    check("nobody earned", nothing.clone(), Step::Wait(Waiting::Manifest));
-    check("until somebody does", Facts { complete_through: Some(7), ..nothing }, Step::Publish(7));
 }
 
 #[test]

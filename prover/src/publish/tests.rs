@@ -58,7 +58,8 @@ impl Bench {
     async fn publish_after(&self, base: Option<&ChainRoot>) -> Result<Published, PublishError> {
         let first = base.map_or(0, |base| usize::try_from(base.through_epoch).unwrap() + 1);
         let epochs = &self.epochs()[first..];
-        publish(&self.network.store, &Publication { target: TARGET, base, epochs }).await
+        let after = base.map(EpochMark::from);
+        publish(&self.network.store, &Publication { target: TARGET, base, after, epochs }).await
     }
 
     async fn root_after(&self, base: Option<&ChainRoot>) -> RootStatement {
@@ -73,7 +74,7 @@ impl Bench {
         let left = AtomicI64::new(creations);
         let desk = Desk { left: Some(&left), ..Desk::new(&self.network.store) };
         let epochs = &self.epochs();
-        let publication = Publication { target: TARGET, base: None, epochs };
+        let publication = Publication { target: TARGET, base: None, after: None, epochs };
         if let Published::Root(statement) = publish_on(desk, &publication).await? {
             attest_on(desk, &statement, &self.secret).await?;
         }
@@ -190,6 +191,28 @@ async fn epochs_that_pay_nobody_make_no_root() {
     bench.epoch(100, &[(provider(1), 0)]).await;
     let live = on_chain(&first, 0);
     assert_eq!(bench.publish_after(Some(&live)).await.unwrap(), Published::Nothing);
+
+    // Epochs that are known to pay nobody need not be read again.
+    bench.epoch(7, &[(provider(1), 1)]).await;
+    let all = bench.root_after(Some(&live)).await;
+    let epochs = bench.epochs();
+    let store = &bench.network.store;
+    let last = |after: &EpochManifest| Publication {
+        target: TARGET,
+        base: Some(&live),
+        after: Some(after.into()),
+        epochs: &epochs[3..],
+    };
+    assert_eq!(publish(store, &last(&epochs[2])).await.unwrap(), Published::Root(all));
+    let before_the_base = publish(store, &last(&epochs[0])).await.unwrap_err();
+    assert!(before_the_base.to_string().contains("the live root has it already"), "{before_the_base}");
+
+    // Somebody states a root for an epoch that pays nobody.
+    let idle = Publication { epochs: &epochs[2..3], after: Some((&live).into()), ..last(&epochs[2]) };
+    let stated = RootStatement { through_epoch: 2, previous_root: first.root, ..first };
+    bench.overwrite(&object_name::root_statement(2, 0), canonical_json::to_bytes(&stated).unwrap()).await;
+    let conflict = publish(store, &idle).await.unwrap_err();
+    assert!(matches!(conflict, PublishError::Conflict(_)), "{conflict}");
 }
 
 #[tokio::test]
@@ -259,7 +282,8 @@ async fn manifests_that_are_no_chain_from_the_live_root_are_refused() {
     let epochs = bench.epochs();
     let store = &bench.network.store;
     let check = async |base: Option<&ChainRoot>, epochs: &[EpochManifest], expected: &str| {
-        let error = publish(store, &Publication { target: TARGET, base, epochs }).await.unwrap_err();
+        let publication = Publication { target: TARGET, base, after: base.map(EpochMark::from), epochs };
+        let error = publish(store, &publication).await.unwrap_err();
         assert!(error.to_string().contains(expected), "`{error}` should say `{expected}`");
         assert!(!error.is_retryable());
     };
