@@ -34,6 +34,6 @@ fn a_network_on_apache_kafka_and_anvil_holds_every_invariant() {
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));
 
     // It goes on where it stopped.
-    let lines = small_network(directory.path(), "3", &network);
-    assert!(of_kind(&lines, "epoch").iter().any(|epoch| epoch["epoch"] == 2), "{lines:#?}");
+    let lines = small_network(directory.path(), "5", &network);
+    assert_eq!(of_kind(&lines, "epoch").last().unwrap()["epoch"], 4, "{lines:#?}");
 }
