@@ -391,6 +391,8 @@ impl SlotContent {
         self.counts.records += 1;
         *self.counts.verdicts.entry(admitted.verdict.name().to_owned()).or_default() += 1;
         if admitted.verdict.excludes() {
+            let (offset, verdict) = (record.offset, admitted.verdict.name());
+            tracing::debug!(offset, verdict, device = ?admitted.device, reason = admitted.reason, "does not count");
             self.exclusions.push(Exclusion {
                 offset: record.offset,
                 verdict: admitted.verdict.name().to_owned(),

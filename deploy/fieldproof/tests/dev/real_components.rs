@@ -2,7 +2,7 @@
 
 use fieldproof_components::{Anvil, Kafka, require_or_skip};
 
-use crate::process::{of_kind, run, small_network, told};
+use crate::process::{assert_all_claimed, of_kind, run, small_network, told};
 
 #[test]
 fn a_network_on_apache_kafka_and_anvil_holds_every_invariant() {
@@ -28,7 +28,7 @@ fn a_network_on_apache_kafka_and_anvil_holds_every_invariant() {
     let lines = small_network(directory.path(), "2", &network);
     let epochs = of_kind(&lines, "epoch");
     assert_eq!(epochs.len(), 2);
-    assert!(epochs.iter().any(|epoch| epoch["claims"] == 5), "{epochs:#?}");
+    assert_all_claimed(&epochs, 5);
     let store = directory.path().join("store");
     let output = run(&["audit", "epoch", "1", "--store", store.to_str().unwrap(), "--rpc-url", anvil.url()]);
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));
